@@ -38,7 +38,7 @@ def alarms(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     sentences = []
     for name, above, threshold, sentence in _ALARMS:
         value = metrics[name]["value"] if name in metrics else threshold
-        if ratio_is_empty(name, metrics):  # `on_figures` says why
+        if value is None or ratio_is_empty(name, metrics):  # `on_figures` says why
             continue
         if value > threshold if above else value < threshold:
             sentences.append(sentence.format(value))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,8 +22,8 @@ class ClipStore:
         self._folder = folder
         self._files: dict[range, Path] = {}
         for path in folder.glob("[0-9]*.safetensors"):
-            start, stop = path.stem.split("-")
-            self._files[range(int(start), int(stop))] = path
+            if rows := re.fullmatch(r"(\d+)-(\d+)", path.stem):  # other names are copies that a sync tool made
+                self._files[range(int(rows[1]), int(rows[2]))] = path
 
     def batches(self, rows: int, size: int) -> Iterator[range]:
         """All rows in order, `size` at a time; those that are there keep the batches in which they came."""
@@ -37,7 +39,7 @@ class ClipStore:
         """The tensors that are there for a batch."""
         if batch not in self._files:
             return set()
-        with safe_open(self._files[batch], "pt") as file:
+        with _opened(self._files[batch]) as file:
             return set(file.keys())
 
     def holds(self, name: str, rows: int) -> bool:
@@ -61,10 +63,18 @@ class ClipStore:
             start, stop = (0, batch.stop) if rows is None else (rows.start, rows.stop)
             start, stop = max(start, batch.start), min(stop, batch.stop)
             if start < stop:
-                with safe_open(self._files[batch], "pt") as file:
+                with _opened(self._files[batch]) as file:
                     slices.append(file.get_slice(name)[start - batch.start : stop - batch.start])
         return torch.cat(slices)
 
     @property
     def _there(self) -> list[range]:
         return sorted(self._files, key=lambda batch: batch.start)
+
+
+def _opened(path: Path) -> Any:
+    """A file of rows. Raises ValueError for one that is cut off."""
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is cut off ({error}): delete it, and its clips are measured again") from error

@@ -128,8 +128,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[EvaluationRow]]:
         content = parse_json(path.read_text())
         # what the commands read later must be there: otherwise they would fail in their midst
         protocol, rows = dict(content["protocol"]), [dict(row) for row in content["rows"]]
-        dict(protocol["metrics"])
-        dict(protocol.get("left_out", {}))
+        dict(protocol["metrics"].items())
+        dict(protocol.get("left_out", {}).items())
         check_shape(rows, content.get("differences", []))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -32,6 +32,7 @@ class _Row(_Part):
     source: str = ""
     steps: SamplingStepCount | None = None
     evaluations: Annotated[float, Field(gt=0, lt=1e9)] | None = None
+    warnings: list[str] = Field(default_factory=list)
     chain: list[_Link] | None = None
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics.shapes import REAL_SEED, REFERENCE_SEED
+from fewstep.teacher.dataset.sources import files_below
 from fewstep.teacher.shapes.judge import batch
 from fewstep.teacher.videos.decoding import SUFFIXES, ClipShape, UnreadableVideo, check_video, decode_video
 
@@ -50,7 +51,7 @@ def reference_videos(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder} for --reference: pass a folder of real videos")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
     if len(files) < 3:
         raise ValueError(f"--reference {folder} holds {len(files)} videos: pass a folder of at least 3 real videos")
     # all files are looked at, so that one message says how many are broken

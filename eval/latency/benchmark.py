@@ -178,6 +178,8 @@ def shown_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 def check_replaceable(out: Path) -> None:
     """Raises ValueError unless a benchmark can be written to `out`, which ends in .json and holds nothing else."""
     check_writable_file(out, [".json"])
+    if out.with_suffix(".md").exists() and not out.exists():
+        raise ValueError(f"{out.with_suffix('.md')} would be replaced, and is no benchmark's: {ELSEWHERE}")
     try:
         held = parse_json(out.read_text("utf-8"))
     except (OSError, ValueError):  # nothing, or what a kill left of a benchmark

@@ -91,6 +91,7 @@ class Format:
     shards: weights may lie in several files.
     shares_base: a LoRA is loaded back around the teacher's own tensors, where `stock.can_share_denoisers`.
     makes_another: writing takes one more copy of the denoiser: rounded layers next to those as they are, a graph.
+    is_final: what is read back, rounded layers or a graph, can be written in no other format.
     one_size: what is written makes clips of the contract's usual size only, and says so itself when asked for others.
     """
 
@@ -114,6 +115,7 @@ class Format:
     shards: bool = False
     shares_base: bool = False
     makes_another: bool = False
+    is_final: bool = False
 
     def check(self, student: Student, options: Options | None = None) -> None:
         """Raises ValueError when the format cannot hold students of this teacher, its libraries are missing, or it has

@@ -162,5 +162,6 @@ FORMATS = {
         needs=("gguf",),
         extra="gguf",
         makes_another=True,
+        is_final=True,
     )
 }

@@ -79,6 +79,15 @@ def check_export(path: Path) -> SamplingContract:
     return contract
 
 
+def check_exportable(path: Path) -> None:
+    """Raises ValueError for an export of which no other can be made."""
+    if is_export(path) and find_format(name := _read(path)[0]).is_final:
+        raise ValueError(
+            f"{path} is an export of the format {name}, whose weights are rounded or within a graph, so that no other "
+            "export can be made of it: export the run, or an export that is whole"
+        )
+
+
 def own_pipeline(path: Path) -> bool:
     """Whether an export is a whole pipeline, which needs no teacher next to it."""
     return (path / _INDEX).is_file()

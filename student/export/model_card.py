@@ -60,9 +60,10 @@ def _licence(student: Student) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     card = student.teacher.folder / "README.md"
-    if not card.is_file():
+    try:
+        card_data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError, yaml.YAMLError):  # none, or one that is broken, which says nothing
         return {}
-    card_data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     return {key: card_data[key] for key in _LICENCE if card_data.get(key)}
 
 
@@ -140,10 +141,11 @@ def _figure(metric: Any) -> str:
     """A value, with its interval where there is one."""
     if not isinstance(metric, Mapping) or not isinstance(metric.get("value"), int | float):
         return ""
-    interval = f" ({metric['low']:.3g} to {metric['high']:.3g})" if {"low", "high"} <= metric.keys() else ""
+    ends = [metric.get(name) for name in ("low", "high")]
+    interval = f" ({ends[0]:.3g} to {ends[1]:.3g})" if all(isinstance(end, int | float) for end in ends) else ""
     return f"{metric['value']:.3g}{interval}"
 
 
 def _limits(lines: Sequence[str], results: Mapping[str, Any]) -> str:
-    warned = [f"{row['model']}: {text}" for row in results.get("rows", ()) for text in row.get("warnings", ())]
+    warned = [f"{row.get('model', '')}: {text}" for row in results.get("rows", ()) for text in row.get("warnings", ())]
     return "\n".join(f"- {line}" for line in (*lines, *warned))

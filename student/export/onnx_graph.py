@@ -249,5 +249,6 @@ FORMATS = {
         one_size=True,
         precisions=("float32",),
         makes_another=True,
+        is_final=True,
     )
 }

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fewstep.student.export.load_export import is_export
 from fewstep.student.loading import find_stage
 from fewstep.student.weights import weights_sha256
 from fewstep.teacher.dataset.buckets import datasets_in
 from fewstep.teacher.files.json_text import parse_json
+from fewstep.teacher.files.yaml_text import load_yaml
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Provenance:
 def read_provenance(source: Path, steps: int | None = None, results: Path | None = None) -> Provenance:
     """What the run around a stage says, or the run's stage of this many steps. Raises ValueError for results that are
     none."""
-    stage = source if is_export(source) else find_stage(source, steps)
+    # where it really lies: a link, or a path from inside the run, says nothing of what is around
+    stage = (source if is_export(source) else find_stage(source, steps)).resolve()
     run = stage.parent.parent if stage.parent.name == "stages" else stage
     recipe = run / "recipe.yaml"
     manifests = [manifest for dataset in datasets_in(run / "data") if (manifest := dataset / "manifest.json").is_file()]
@@ -38,7 +42,7 @@ def read_provenance(source: Path, steps: int | None = None, results: Path | None
     outdated = results is None and not _is_of(measured.parent, stage)
     return Provenance(
         stage=stage.name if run != stage else "",
-        recipe=recipe.read_text("utf-8") if recipe.is_file() else "",
+        recipe=_read_recipe(recipe) if recipe.is_file() else "",
         manifest_sha256=hashed if manifests else "",
         results=_read_results(measured) if (results or measured.is_file()) and not outdated else {},
         outdated=outdated,
@@ -60,11 +64,31 @@ def _read_claim(file: Path) -> dict[str, Any]:
         return {}
 
 
+def _read_recipe(path: Path) -> str:
+    try:
+        text = path.read_text("utf-8")
+        recipe = load_yaml(text)
+        if isinstance(recipe, dict) and all(isinstance(stage, dict) for stage in recipe.get("stages", [])):
+            return text
+        reason = "it holds no settings"
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+    raise ValueError(
+        f"{path} cannot be read ({reason}), and the export's model card shows it: restore it, or move it away"
+    )
+
+
 def _read_results(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_text("utf-8"))
-        if isinstance(content["rows"], list) and isinstance(content["protocol"], dict):
+        if isinstance(content["protocol"], dict) and all(map(_is_row, content["rows"])):
             return dict(content)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a results.json ({error}): pass what `fewstep evaluate` wrote") from error
     raise ValueError(f"{path} is not a results.json: pass what `fewstep evaluate` wrote")
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict) and isinstance(row.get("metrics", {}), dict) and isinstance(row.get("warnings", []), list)
+    )

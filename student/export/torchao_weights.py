@@ -109,6 +109,7 @@ def _format(name: str) -> Format:
         computes_as_stored=True,
         shards=True,
         makes_another=True,
+        is_final=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ class Captions:
     source: str  # what the entries are, in words
     entries: int
     strays: Sequence[UnmatchedEntry] = ()
-    given: frozenset[Path] = field(default=frozenset(), repr=False)  # files that entries give with a clip, resolved
+    given: frozenset[str] = field(default=frozenset(), repr=False)  # real paths of files that entries give with a clip
 
     @property
     def unmatched(self) -> Unmatched | None:
@@ -38,7 +39,7 @@ class Captions:
     def clips_among(self, files: Sequence[Path]) -> list[Path]:
         """The files that are clips. One that an entry gives with a clip, as its control video, is none, unless it has
         a caption of its own."""
-        return [path for path in files if path in self.texts or path.resolve() not in self.given]
+        return [path for path in files if path in self.texts or os.path.realpath(path) not in self.given]
 
     def for_teacher(self, reads_text: bool, videos: Sequence[Path]) -> Captions:
         """The same, with an empty caption for each other video where no text is read (`Teacher.reads_text`)."""
@@ -77,7 +78,7 @@ def read_captions(
         for video, entry in entries.items()
         if not is_blank(entry.caption)
     }
-    given = frozenset(path.resolve() for entry in entries.values() for path in entry.given.values())
+    given = frozenset(os.path.realpath(path) for entry in entries.values() for path in entry.given.values())
     return Captions(texts, source, len(entries) + len(strays), strays, given)
 
 

@@ -159,11 +159,7 @@ def list_files(folder: Path, out: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: pass one that holds videos")
     videos = [
-        path
-        for path in sorted(_files_below(folder))
-        if path.suffix.lower() not in _NOT_VIDEOS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not _lies_below(path, out)
+        path for path in files_below(folder) if path.suffix.lower() not in _NOT_VIDEOS and not _lies_below(path, out)
     ]
     if not videos:
         raise ValueError(f"{folder} holds no files that could be videos: pass another folder")
@@ -182,7 +178,14 @@ def video_item(path: Path, folder: Path, caption: str | None) -> tuple[object, .
     return (path.relative_to(folder).as_posix(), num_bytes, caption, *given_identity(caption))
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder, in order, also in folders that links lead to; none that is hidden, or lies in a hidden
+    folder. Raises ValueError for a subfolder that cannot be read."""
+    files = sorted(_every_file(folder))
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def _every_file(folder: Path) -> Iterator[Path]:
     """Also those in folders that links lead to, each once."""
 
     def unreadable(error: OSError) -> None:

@@ -31,6 +31,8 @@ def check_suffix(path: Path) -> None:
     allowed = (*CLIP_SUFFIXES, SHEET_SUFFIX)
     if path.suffix.lower() not in allowed:
         raise ValueError(f"{path} does not end in {', '.join(allowed)}: choose one of these kinds of file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file, as in {path / 'clip.mp4'}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} into: make it first")
     check_writable(path.absolute().parent)
@@ -117,7 +119,8 @@ def _write_h264(path: Path, frames: Frames, fps: float) -> None:
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"H.264 needs an even height and width, not {height}x{width}: write a .gif instead")
-    with av.open(str(path), "w") as container:
+    # ffmpeg takes what comes before a colon for a protocol, unless it is of an absolute path
+    with av.open(str(path.absolute()), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         # x264's fast macroblock tree reads past the rows of small frames: one clip gave another file a few times in a

@@ -288,11 +288,18 @@ def test_clips_have_the_teachers_rate_unless_told_otherwise(make_tiny_wan: Calla
 
 def test_show_tells_what_a_dataset_holds(tmp_path: Path, tiny_wan_folder: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red square\n")
-    words = ["--steps", 1, "--teacher", tiny_wan_folder, "--out", tmp_path / "out"]
-    run("rollouts", tmp_path / "prompts.txt", *words)
-    code, text = run("show", tmp_path / "out")
+    words = ["--steps", 1, "--teacher", tiny_wan_folder, "--out", tmp_path / "out [v2]"]
+    run("rollouts", tmp_path / "prompts.txt", *words, "--negative-prompt", "blurry, [deformed hands], [/b]")
+    code, text = run("show", tmp_path / "out [v2]")
     assert code == 0
-    for message in ("finished: 1 of 1 shards", "1, and 0 skipped", "float16 (tokens, 128)", "schedule shift"):
+    for message in (
+        "out [v2]",
+        "blurry, [deformed hands], [/b]",
+        "finished: 1 of 1 shards",
+        "1, and 0 skipped",
+        "float16 (tokens, 128)",
+        "schedule shift",
+    ):
         assert message in text
 
 

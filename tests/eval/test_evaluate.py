@@ -293,3 +293,28 @@ def test_clips_for_vbench_are_of_the_prompts_that_they_were_begun_with(teacher: 
     claimed = {name: value for name, value in json.loads(file.read_text()).items() if name not in unsaid}
     file.write_text(json.dumps(claimed))  # of an earlier version
     models.ClipClaim(model, teacher, 0, "float32", PROMPTS[::-1]).check(file)
+
+
+def test_a_file_of_clips_that_is_cut_off_is_named_and_copies_are_not_read(tmp_path: Path) -> None:
+    store = ClipStore(tmp_path)
+    store.add(range(2), {"psnr": torch.ones(2, 1)})
+    file = tmp_path / "00000-00002.safetensors"
+    (tmp_path / "00000-00002 2.safetensors").write_bytes(file.read_bytes())
+    assert torch.equal(ClipStore(tmp_path).read("psnr"), torch.ones(2, 1))
+    file.write_bytes(file.read_bytes()[:-3])
+    for ask in (lambda: ClipStore(tmp_path).read("psnr"), lambda: ClipStore(tmp_path).names(range(2))):
+        with pytest.raises(ValueError, match=r"00000-00002\.safetensors is cut off .*delete it"):
+            ask()
+
+
+def test_references_are_found_as_training_clips_are(tmp_path: Path) -> None:
+    """In linked folders as well, and without the files that macOS hides next to each."""
+    frames = np.zeros((3, 16, 16, 3), np.uint8)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "linked").symlink_to(tmp_path / "store")
+    for path in (*(tmp_path / "store" / f"{i}.mp4" for i in range(2)), tmp_path / "reference" / "own.mp4"):
+        write_video(path, frames, 8)
+        (path.parent / f"._{path.name}").write_bytes(b"Mac OS X")
+    names = [path.name for path in reference.reference_videos(tmp_path / "reference")]
+    assert names == ["0.mp4", "1.mp4", "own.mp4"]

@@ -216,21 +216,22 @@ def show_dataset(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A d
 
 
 def _show(folder: Path) -> None:
+    from rich.markup import escape
     from rich.table import Column, Table
 
     from fewstep.commands.tables import print_table
     from fewstep.teacher.dataset.manifest import read_manifest
 
     manifest = read_manifest(folder)
-    table = Table("field", Column("value", overflow="fold"), title=str(folder))
+    table = Table("field", Column("value", overflow="fold"), title=escape(str(folder)))
     state = "finished" if manifest.complete else "unfinished"
     table.add_row("state", f"{state}: {len(manifest.shards)} of {manifest.num_shards} shards")
     table.add_row("rows", f"{manifest.rows}, and {len(manifest.skipped)} skipped")
     for name, value in manifest.model_dump(mode="json", exclude_none=True).items():
         if name not in ("shards", "unconditional", "schedule", "tensors", "unmatched"):
-            table.add_row(name, str(value))
+            table.add_row(name, escape(str(value)))
     if manifest.unmatched:
-        table.add_row("captions", str(manifest.unmatched))
+        table.add_row("captions", escape(str(manifest.unmatched)))
     for name, value in manifest.schedule.model_dump(exclude_none=True).items():
         table.add_row(f"schedule {name}", str(value))
     for name, layout in manifest.tensors.items():

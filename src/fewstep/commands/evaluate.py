@@ -97,7 +97,7 @@ def evaluate_command(
     ] = None,
     reference: _Reference = None,
     world_clips: Annotated[
-        int, typer.Option(min=2, help="Number of real clips of the shapes world that shapes-fd compares with.")
+        int, typer.Option(min=3, help="Number of real clips of the shapes world that shapes-fd compares with.")
     ] = 2048,
     fvd_weights: Annotated[Path | None, typer.Option(help="I3D weights for fvd.")] = None,
     lpips_trunk: _Trunk = None,

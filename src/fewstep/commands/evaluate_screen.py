@@ -29,7 +29,7 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=SIMPLE, padding=0, caption=caption)
     for heading in ("", *(row["model"] for row in rows)):
         table.add_column(heading, justify="right")
-    table.add_row("evaluations", *(str(row["evaluations"] or "") for row in rows))
+    table.add_row("evaluations", *(str(row.get("evaluations") or "") for row in rows))
     for name in _shown(rows):
         figures = [row["metrics"].get(name) for row in rows]
         why = next((words for figure in figures if figure and (words := why_inconclusive(figure))), None)
@@ -52,14 +52,14 @@ def say_warnings(rows: Sequence[Mapping[str, Any]], prompts: Sequence[str], scre
     for sentence in on_figures(rows, prompts):
         screen.warn(sentence)
     for row in rows:
-        for warning in row["warnings"]:
+        for warning in row.get("warnings", ()):
             screen.warn(f"{row['model']} {warning}")
 
 
 def _cell(figure: Mapping[str, Any] | None) -> str:
     from fewstep.eval.caution import has_interval
 
-    if figure is None:
+    if figure is None or figure["value"] is None:
         return ""
     value = figure["value"]
     if not has_interval(figure):

@@ -160,11 +160,12 @@ def _check_possible(
     import torch
 
     from fewstep.student.export.base import find_format
-    from fewstep.student.export.load_export import is_export, own_pipeline
+    from fewstep.student.export.load_export import check_exportable, is_export, own_pipeline
     from fewstep.student.export.memory import memory_notice, outlined_student
     from fewstep.student.export.write_export import check_lora_base, check_rank
     from fewstep.teacher.loading import find_device
 
+    check_exportable(source)
     outline, contract = outlined_student(source, steps, teacher)
     # an export of a LoRA may hold it merged
     adapted = contract.weights == "lora" and not is_export(source)

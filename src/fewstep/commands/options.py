@@ -183,8 +183,10 @@ def parse_chain_source(source: str) -> tuple[str, list[int | None], list[Guidanc
     """
     from fewstep.teacher.guidance import Guidance
 
-    match = re.fullmatch(r"(.*?)@([1-9]\d*(?:\+[1-9]\d*)*)(?::(\d.*))?", source)
-    if match is None and "@" in source and not Path(source).expanduser().exists():
+    # a folder whose own name ends so is that folder
+    is_there = "@" in source and Path(source).expanduser().exists()
+    match = None if is_there else re.fullmatch(r"(.*?)@([1-9]\d*(?:\+[1-9]\d*)*)(?::(\d.*))?", source)
+    if match is None and "@" in source and not is_there:
         raise ValueError(f"{source!r} is no SOURCE@STEPS[:GUIDANCE], such as shapes@4 or shapes@50:7.5")
     if match is None:
         return source, [None], [None]

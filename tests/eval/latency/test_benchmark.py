@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from fewstep.eval.latency.benchmark import amdahl_fit, speedups
+from fewstep.eval.latency.benchmark import amdahl_fit, check_replaceable, speedups
 
 FIXED, PER_EVALUATION = 1.5, 1.01  # rCM's table for Wan 1.3B: method.md, section 5
 
@@ -38,3 +40,11 @@ def test_the_fit_is_least_squares() -> None:
 @pytest.mark.parametrize("rows", [[], [row(4)], [row(4), row(4, 0.1)]])
 def test_one_number_of_evaluations_says_nothing(rows: list[dict[str, float]]) -> None:
     assert amdahl_fit(rows) is None
+
+
+def test_a_text_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"README\.md would be replaced, and is no benchmark's"):
+        check_replaceable(tmp_path / "README.json")
+    (tmp_path / "README.json").write_text('{"fit": null}')  # of a benchmark, whose table it is
+    check_replaceable(tmp_path / "README.json")

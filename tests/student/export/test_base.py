@@ -162,3 +162,25 @@ def test_modules_of_formats_hold_what_is_promised() -> None:
         format = find_format(name)
         assert isinstance(format, Format) and format.name == name
         assert bool(format.needs) == bool(format.extra)
+
+
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big")
+    for text in ("first", "second", "third"):
+        with whole_folder(tmp_path / "out", force=True) as fresh:
+            (fresh / "export.json").write_text(text)
+        assert (tmp_path / "big" / "export.json").read_text() == text and (tmp_path / "out").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "out"]
+
+
+def test_two_exports_do_not_write_one_folder(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as first:
+        with (
+            pytest.raises(ValueError, match=r"another process is writing .*out: wait for it"),
+            whole_folder(tmp_path / "out"),
+        ):
+            pass
+        (first / "export.json").write_text("first")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["export.json"]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fewstep.student.contract import SamplingContract
 from fewstep.student.export.base import Exported
+from fewstep.student.export.load_export import check_exportable
 from fewstep.student.sampler import SamplingOptions, open_sampler
 from fewstep.teacher import source
 
@@ -155,3 +156,13 @@ def test_an_export_on_the_hub_is_not_taken_for_a_teacher(pipeline: Path, monkeyp
     monkeypatch.setattr(source, "_download", lambda *_: (pipeline, "WanPipeline"))
     with pytest.raises(ValueError, match=r"me/student is an exported student.*hf download me/student"):
         open_sampler("me/student", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["onnx", "gguf", "torchao-int8"])
+def test_no_export_is_made_of_rounded_weights_or_a_graph(pipeline: Path, name: str) -> None:
+    check_exportable(pipeline)
+    (pipeline / "model_index.json").unlink()
+    told = json.loads((pipeline / "export.json").read_text())
+    (pipeline / "export.json").write_text(json.dumps(told | {"format": name}))
+    with pytest.raises(ValueError, match=f"is an export of the format {name}, .* export the run"):
+        check_exportable(pipeline)

@@ -148,7 +148,7 @@ def test_figures_of_weights_that_are_gone_are_left_out(run: Path) -> None:
 
 
 def test_results_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
-    for text in ("{", "[]", '{"rows": 1, "protocol": {}}'):
+    for text in ("{", "[]", '{"rows": 1, "protocol": {}}', '{"rows": [1], "protocol": {}}'):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(ValueError, match=r"is not a results.json.*: pass what `fewstep evaluate` wrote"):
             read_provenance(run, results=tmp_path / "results.json")
@@ -260,3 +260,41 @@ def test_both_loras_add_up_whichever_is_loaded_first(
             layer.weight += 0.8 * (up.flatten(1) @ down.flatten(1)).view_as(layer.weight)
     both = replace(student, network=network).sample(z, student.teacher.conditions(["a ring"]))
     assert torch.allclose(latents[0, 0.8], both, atol=1e-3)
+
+
+def test_where_a_stage_comes_from_is_found_from_inside_its_run_and_through_links(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_provenance(run)
+    (tmp_path / "best").symlink_to(run)
+    assert read_provenance(tmp_path / "best") == expected and expected.results
+    monkeypatch.chdir(run)
+    assert read_provenance(Path()) == expected
+
+
+@pytest.mark.parametrize("text", ["a: [", "- a", "stages: [8-step]"])
+def test_a_recipe_that_cannot_be_read_is_named_before_anything_is_exported(run: Path, text: str) -> None:
+    (run.parent.parent / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"recipe\.yaml cannot be read \(.*restore it, or move it away"):
+        read_provenance(run)
+
+
+def test_a_card_of_the_base_model_that_is_broken_says_nothing(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported], run: Path, tmp_path: Path
+) -> None:
+    student = make_student("wan", "lora")
+    teacher = copy(student.teacher)
+    teacher.folder = tmp_path / "teacher"
+    teacher.folder.mkdir()
+    (teacher.folder / "README.md").write_text("---\nlicense: apache-2.0\ntitle: foo: bar\n---\n# Model\n")
+    card = card_of(replace(student, teacher=teacher), make_export("wan", "lora", "lora"), read_provenance(run))
+    assert "Licence: that of the base model." in card
+
+
+def test_a_figure_that_lost_its_interval_is_shown_alone(
+    make_student: Callable[..., Student], make_export: Callable[..., Exported]
+) -> None:
+    rows = [{"model": "a", "metrics": {"psnr": {"value": 21.0, "low": None, "high": 2.0}}}, {"warnings": ["is still"]}]
+    told = Provenance(results={"protocol": {}, "rows": rows})
+    card = card_of(make_student("wan", "lora"), make_export("wan", "lora", "lora"), told)
+    assert "| a |  | 21 |" in card and "- : is still" in card

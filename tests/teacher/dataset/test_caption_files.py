@@ -71,3 +71,11 @@ def test_a_table_is_no_list_of_prompts(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("prompt\na ring\n")
     with pytest.raises(ValueError, match=r"is a table: pass a \.txt file with one prompt per line"):
         read_prompts(tmp_path / name)
+
+
+def test_a_link_in_a_circle_is_a_clip_like_any_other(tmp_path: Path) -> None:
+    """It is skipped once it is read."""
+    (tmp_path / "a.mp4").symlink_to("a.mp4")
+    (tmp_path / "b.txt").write_text("a ring")
+    files = videos(tmp_path, "a.mp4", "b.mp4")
+    assert read_captions(files, tmp_path, None).clips_among(files) == files

@@ -34,6 +34,12 @@ def test_mp4_is_h264_that_players_know(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+def test_a_name_with_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("shot:1.mp4"), clip(), 8)
+    assert (tmp_path / "shot:1.mp4").stat().st_size > 0
+
+
 def test_gif_keeps_frames_and_rate(tmp_path: Path) -> None:
     path = tmp_path / "clip.gif"
     write_video(path, clip(), 8)
@@ -81,3 +87,9 @@ def test_refusals(tmp_path: Path) -> None:
             write_video(tmp_path / "clip.mp4", clip(), fps)
     with pytest.raises(ValueError, match="as many captions"):
         contact_sheet([clip()], [])
+
+
+def test_a_folder_of_that_name_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").mkdir()
+    with pytest.raises(ValueError, match=r"clip\.mp4 is a folder: name a file"):
+        check_suffix(tmp_path / "clip.mp4")

@@ -126,7 +126,8 @@ def _clip(video: OpenVideo, frames: Iterator[VideoFrame], clip: ClipShape, place
         # which of the clip's times this frame is on screen at: none, one, or several of a slow video
         num = sum(k / clip.fps < length - TIME_ROUNDING for k in range(len(pictures), clip.num_frames))
         if num:
-            pictures += [fit_picture(frame, video.aspect, turned, clip.height, clip.width)] * num
+            fitted = fit_picture(frame, video.aspect, turned, clip.height, clip.width, video.may_lack_opacity)
+            pictures += [fitted] * num
         if len(pictures) == clip.num_frames:
             return np.stack(pictures)
     raise UnreadableVideo(f"too short: {max(length, 0):.2f} s, it needs more than {clip.seconds:.2f} s")

@@ -52,6 +52,11 @@ class OpenVideo:
         return self.container.format.name == "avi"
 
     @property
+    def may_lack_opacity(self) -> bool:
+        """Of 32 bits in AVI files the fourth byte is often one that nobody filled."""
+        return self.container.format.name == "avi"
+
+    @property
     def can_seek(self) -> bool:
         """A palette comes once, with the first packet."""
         return self.decoder.pix_fmt != "pal8"

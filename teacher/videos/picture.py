@@ -48,14 +48,20 @@ class Orientation(NamedTuple):
 
 
 def fit_picture(
-    frame: VideoFrame, aspect: Fraction | None, turned: Orientation | None, height: int, width: int
+    frame: VideoFrame,
+    aspect: Fraction | None,
+    turned: Orientation | None,
+    height: int,
+    width: int,
+    may_lack_opacity: bool = False,
 ) -> NDArray[np.uint8]:
     """The frame as shown, scaled to cover height x width, with its centre cut out: (height, width, 3) RGB 0..255.
 
     `aspect` is the width of a stored pixel over its height; None and absurd ones count as square. What is
-    transparent shows white. Raises UnreadableVideo for HDR and other colours that are far from BT.709.
+    transparent shows white; with `may_lack_opacity` a frame that is so everywhere is taken to say nothing of it.
+    Raises UnreadableVideo for HDR and other colours that are far from BT.709.
     """
-    pixels = _rgb(frame)
+    pixels = _rgb(frame, may_lack_opacity)
     turned = turned or Orientation()
     shape = square_pixels(aspect)
     if turned.swap_axes:
@@ -137,7 +143,7 @@ def _filtered(frames: Iterator[VideoFrame], filters: list[tuple[str, str]]) -> I
             pass  # the filters want the next frame first
 
 
-def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
+def _rgb(frame: VideoFrame, may_lack_opacity: bool) -> NDArray[np.uint8]:
     """(H, W, 3), as stored: neither turned nor scaled."""
     _check_colours(frame)
     # Players take an untagged image of HD size for BT.709; swscale would take it for BT.601.
@@ -148,7 +154,7 @@ def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
         return np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=matrix), np.uint8)
     pixels = np.asarray(frame.to_ndarray(format="rgba", src_colorspace=matrix), np.uint8)
     opacity = pixels[..., 3:]
-    if not opacity.any():  # 32-bit AVI files often leave that byte at 0
+    if may_lack_opacity and not opacity.any():
         return pixels[..., :3]
     return np.asarray(255 - (255.0 - pixels[..., :3]) * (opacity / 255.0) + 0.5, np.uint8)
 

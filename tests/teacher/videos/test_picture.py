@@ -227,16 +227,17 @@ def test_any_depth_of_pixels_keeps_its_brightness(tmp_path: Path, name: str, cod
 )
 def test_what_is_transparent_shows_white(tmp_path: Path, name: str, codec: str, pixels: str) -> None:
     picture = np.zeros((32, 32, 4), np.uint8)
+    nothing = picture.copy()  # of the last frame, as of one that fades out
     picture[:, 16:, 3] = 255  # black, of which only the right half is there
     with av.open(str(tmp_path / name), "w") as container:
         stream = container.add_stream(codec, rate=8)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 32, 32, pixels
-        for _ in range(9):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba")))
+        for shown in [picture] * 8 + [nothing]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgba")))
         container.mux(stream.encode())
     clip = decode_video(tmp_path / name, CLIP)
-    assert clip[:, :, :14].min() > 240 and clip[:, :, 18:].max() < 15
+    assert clip[:, :, :14].min() > 240 and clip[:8, :, 18:].max() < 15 and clip[8].min() > 240
 
 
 def test_a_fourth_byte_that_nobody_filled_is_no_transparency(tmp_path: Path) -> None:

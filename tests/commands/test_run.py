@@ -269,6 +269,7 @@ def test_the_contract_is_honoured(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("uncounted")
+@pytest.mark.slow  # tests/teacher/test_ranks.py has what it stands on
 def test_a_dry_run_of_several_processes_waits_for_none(recipe: Path, tmp_path: Path) -> None:
     """The first counts what all of them cost, and the others have ended."""
     dry = Scripts(2, MAIN, "run", recipe, "--dry-run", logs=tmp_path)

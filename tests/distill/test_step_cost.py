@@ -217,13 +217,13 @@ def test_micro_batches_are_counted_by_two(counted: tuple[Recipe, StepCounter, St
 def test_what_turns_share_waits_in_every_micro_batch(judged: tuple[Recipe, StepCounter]) -> None:
     """The clips, z_t, z_s and their noise at least, of each that comes after the first two."""
     recipe, counter = judged
-    stages = [recipe.stages[0].model_copy(update={"batch": count, "accumulate": count}) for count in (2, 3, 6)]
-    two, three, six = (counter.cost(recipe.model_copy(update={"stages": [stage]}), 0).peak for stage in stages)
+    stages = [recipe.stages[0].model_copy(update={"batch": count, "accumulate": count}) for count in (2, 4)]
+    two, four = (counter.cost(recipe.model_copy(update={"stages": [stage]}), 0).peak for stage in stages)
     teacher = load_teacher(recipe.teacher, device="cpu")
     size = teacher.default_size()
     assert size is not None
     latents = 4 * math.prod(teacher.latent_shape(*size)) / GIB
-    assert three - two >= 4 * latents and six - two == pytest.approx(4 * (three - two))
+    assert four - two >= 2 * 4 * latents
 
 
 def test_what_makes_it_fit(counted: tuple[Recipe, StepCounter, StepCost]) -> None:

@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from torch._C._distributed_c10d import HashStore
 
 from fewstep.teacher import ranks as module
 from fewstep.teacher.interrupts import Stop
-from fewstep.teacher.ranks import ALONE, ProcessEnded, Ranks, num_launched, on_cpu
+from fewstep.teacher.ranks import ALONE, ProcessEnded, Ranks, num_launched, on_cpu, unlaunched
 from tests.two_ranks import both
 
 
@@ -30,6 +32,18 @@ def test_every_item_goes_to_one_process() -> None:
     first, second = (end.result() for end in both(work))
     assert sorted(first[0] + second[0]) == list("abcdefghij") and first[0] and second[0]
     assert first[1:] == second[1:] == (20, [0, 7])
+
+
+def test_who_only_counts_is_alone_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate joins the others where it finds one of these, even for the CPU."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    state: Any = PartialState.__new__(PartialState)
+    usual, launched = PartialState._prepare_backend, "MULTI_CPU"
+    assert usual(state, cpu=True)[1] == launched
+    with unlaunched():
+        assert num_launched() == 1 and usual(state, cpu=True)[1] == "NO"
+    assert num_launched() == 2 and usual(state, cpu=True)[1] == launched
 
 
 def test_one_process_has_all_items() -> None:

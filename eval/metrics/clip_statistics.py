@@ -11,7 +11,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval, ratio_interval
+from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, mean_interval, ratio_interval, wilson
 
 BLANK = 0.01  # contrast of a clip that shows nothing
 
@@ -45,7 +45,7 @@ class Blank(Metric):
         return (contrast(clips.videos) < BLANK).float()
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
-        return {self.name: figure(mean_interval(own), len(own), "share of clips", "lower")}
+        return {self.name: figure(wilson(int(own.sum()), len(own)), len(own), "share of clips", "lower")}
 
 
 class Broken(Metric):
@@ -57,7 +57,7 @@ class Broken(Metric):
         return (~clips.finite).float()
 
     def figures(self, own: Tensor, teacher: Tensor | None) -> Figures:
-        return {self.name: figure(mean_interval(own), len(own), "share of clips", "lower")}
+        return {self.name: figure(wilson(int(own.sum()), len(own)), len(own), "share of clips", "lower")}
 
 
 def motion(videos: Tensor) -> Tensor:

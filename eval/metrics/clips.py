@@ -172,6 +172,17 @@ def figure(interval: Interval, num: int, unit: str = "", better: str = "") -> di
     return {"value": interval.value, "low": interval.low, "high": interval.high, "num": num} | labels
 
 
+def wilson(right: int, count: int) -> Interval:
+    """A fraction with its 95 % Wilson score interval."""
+    if count == 0:
+        raise ValueError("no clips were judged: pass at least one")
+    z, p = 1.959964, right / count
+    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (p * (1 - p) / count + z * z / (4 * count * count)) ** 0.5
+    # at none and at all of them an end is the fraction itself, but for rounding
+    return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
+
+
 def mean_interval(values: Tensor) -> Interval:
     """The mean of values (N,) and its 95 % interval, by a bootstrap over clips."""
     return ratio_interval(values, torch.ones_like(values))

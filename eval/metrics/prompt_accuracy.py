@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.metrics import paired
-from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure
-from fewstep.eval.metrics.shapes import wilson
+from fewstep.eval.metrics.clips import Clips, Figures, Metric, figure, wilson
 from fewstep.teacher.shapes.captions import agreement
 from fewstep.teacher.shapes.judge import judge_sha256, load_judge
 from fewstep.teacher.shapes.world import ATTRIBUTES

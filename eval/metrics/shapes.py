@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.eval.metrics.clips import wilson
 from fewstep.eval.metrics.frechet import STATISTICS, Interval, frechet_interval
 from fewstep.teacher.base import Teacher, VideoSize
 from fewstep.teacher.shapes.captions import agreement, example, rates
@@ -106,16 +107,6 @@ class ShapesFeatures:
     def features(self, videos: Tensor) -> Tensor:
         """Features (B, D) of videos (B, 3, 17, 64, 64) in -1..1. Raises ValueError for clips of another size."""
         return self._judge.read(videos.to(self._judge.feature_mean.device))[1].float().cpu()
-
-
-def wilson(right: int, count: int) -> Interval:
-    """A fraction with its 95 % Wilson score interval."""
-    if count == 0:
-        raise ValueError("no clips were judged: pass at least one")
-    z, p = 1.959964, right / count
-    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * (p * (1 - p) / count + z * z / (4 * count * count)) ** 0.5
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def held_out_prompts(count: int, seed: int) -> list[str]:

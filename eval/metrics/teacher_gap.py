@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +41,10 @@ def psnr(own: Clips, teacher: Clips) -> Tensor:
 
 
 def ssim(own: Clips, teacher: Clips) -> Tensor:
-    """Structural similarity (Gaussian window of 11 pixels), the mean over frames of each clip (B,)."""
+    """Structural similarity (Gaussian window of 11 pixels), the mean over frames of each clip (B,).
+
+    Of values 0..1: its luminance term takes means for brightness (Wang et al. 2004, equation 6), so black must be 0.
+    """
     return torch.stack([_ssim(*pair) for pair in zip(own.videos, teacher.videos, strict=True)])
 
 
@@ -57,9 +60,10 @@ def temporal_error(own: Clips, teacher: Clips) -> Tensor:
 
 def _ssim(own: Tensor, teacher: Tensor) -> Tensor:
     """Of one clip (3, F, H, W), some frames at a time: the windows' statistics take five times their memory."""
-    pairs = zip(*(video.transpose(0, 1).split(_FRAMES_AT_ONCE) for video in (own, teacher)), strict=True)
+    shown = ((video.transpose(0, 1) / 2 + 0.5).split(_FRAMES_AT_ONCE) for video in (own, teacher))
     similarities = [
-        structural_similarity_index_measure(a, b, reduction="none", data_range=(-1.0, 1.0)) for a, b in pairs
+        structural_similarity_index_measure(a, b, reduction="none", data_range=(0.0, 1.0))
+        for a, b in zip(*shown, strict=True)
     ]
     return torch.cat([torch.as_tensor(part).reshape(-1) for part in similarities]).mean()
 
@@ -74,6 +78,9 @@ class SSIM(TeacherGap):
     """Structural similarity to the teacher's clips."""
 
     name, better, per_clip = "ssim", "higher", staticmethod(ssim)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"values": "0 to 1"}  # versions before took them from -1 to 1, where similarity is another number
 
 
 class LatentMSE(TeacherGap):

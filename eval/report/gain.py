@@ -95,11 +95,12 @@ def _sentence(comparison: Comparison, last: _Measured, other: _Measured, more: i
         )
     steps, num = last.stage.student_steps, figures[names[0]].num
     regression = "regression alone" if more is None else "the regression that it began with"
+    clips = f" ({plural(num, 'clip')})" if num else ""
     changes = "; ".join(_change(metric, figures[metric]) for metric in names[:COMPARED])
     further = f" That includes {plural(more, 'step')} more of training." if more else ""
     return (
         f"What {part} gave the {steps}-step student ({last.row.model}), compared with {regression} "
-        f"({other.row.model}) on the same {plural(num, 'prompt') if num else 'prompts'} and noise: {changes}.{further}"
+        f"({other.row.model}) on the same prompts and noise{clips}: {changes}.{further}"
     )
 
 

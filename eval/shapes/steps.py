@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fewstep.eval.metrics.clips import wilson
 from fewstep.eval.metrics.frechet import Interval
 from fewstep.eval.metrics.shapes import (
     REAL_SEED,
@@ -21,7 +22,6 @@ from fewstep.eval.metrics.shapes import (
     check_world,
     held_out_prompts,
     judge_real,
-    wilson,
 )
 from fewstep.eval.results import ResultsFile
 from fewstep.eval.shapes.sheet import comparison_sheet

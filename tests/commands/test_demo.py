@@ -56,7 +56,10 @@ def test_the_demo_ends_with_a_verdict_and_a_report(
     assert [row["model"] for row in results["rows"]] == ["teacher-50", "real", "teacher-4", "regression-4", "student-4"]
     pairs = [(one["model"], one["other"]) for one in results["differences"]]
     assert pairs == [("regression-4", "teacher-50"), ("student-4", "teacher-50"), ("student-4", "regression-4")]
-    assert "compared with the regression that it began with (regression-4) on the same 3 prompts" in output
+    assert (
+        "compared with the regression that it began with (regression-4) on the same prompts and noise (3 clips)"
+        in output
+    )
     assert results["protocol"]["dtype"] == "float32"
     assert json.loads((tmp_path / "demo" / "benchmark.json").read_text())["protocol"]["dtype"] == "float32"
     page = (tmp_path / "demo" / "report.html").read_text("utf-8")

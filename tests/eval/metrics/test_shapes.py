@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool3d, interpolate
 
-from fewstep.eval.metrics.shapes import ShapesJudgement, held_out_prompts, judge_real, wilson
+from fewstep.eval.metrics.clips import wilson
+from fewstep.eval.metrics.shapes import ShapesJudgement, held_out_prompts, judge_real
 from fewstep.teacher.shapes.captions import example
 from fewstep.teacher.shapes.judge import batch, load_judge
 
@@ -68,7 +69,9 @@ def test_the_judge_refuses_clips_of_another_size() -> None:
 def test_wilson_interval() -> None:
     interval = wilson(90, 100)
     assert (interval.low, interval.high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
-    assert wilson(10, 10).high == pytest.approx(1.0)
+    for count in range(1, 200):
+        none, whole = wilson(0, count), wilson(count, count)
+        assert none.low == 0 == none.value < none.high and whole.low < whole.value == 1 == whole.high
     with pytest.raises(ValueError, match="no clips"):
         wilson(0, 0)
 

@@ -34,9 +34,17 @@ def test_equal_to_torchmetrics_clip_by_clip() -> None:
     for i in range(len(own)):
         frames = [video[i].transpose(0, 1) for video in (own, teacher)]
         psnr = PeakSignalNoiseRatio(data_range=(-1.0, 1.0))(*frames)
-        ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))(*frames)
+        ssim = StructuralSimilarityIndexMeasure(data_range=1.0)(*(frame / 2 + 0.5 for frame in frames))
         assert float(PSNR().measure(clips)[i]) == pytest.approx(float(psnr), rel=1e-5)
         assert float(SSIM().measure(clips)[i]) == pytest.approx(float(ssim), abs=1e-5)
+
+
+def test_two_greys_that_differ_little_are_alike() -> None:
+    """Of values around 0 the same formula says -0.85."""
+    flat = torch.full((1, 3, 2, 16, 16), 0.05)
+    mean, other = 0.525, 0.475
+    expected = (2 * mean * other + 1e-4) / (mean**2 + other**2 + 1e-4)
+    assert SSIM().measure(pair(flat, -flat)).tolist() == pytest.approx([expected], abs=1e-3)
 
 
 def test_closed_forms() -> None:

@@ -39,8 +39,8 @@ def gain_of(run: RunRecord, **changes: Any) -> str:
 def test_a_difference_is_told_with_its_interval(adversarial_run: RunRecord) -> None:
     assert gain_of(adversarial_run) == (
         "What the adversarial part gave the 4-step student (model-4-step-relaxed), compared with the regression that "
-        "it "
-        "began with (model-4-step) on the same 512 prompts and noise: shapes-fd changes by −3.14 (95 %: −5.00 to "
+        "it began with (model-4-step) on the same prompts and noise (512 clips): shapes-fd changes by −3.14 "
+        "(95 %: −5.00 to "
         "−1.20), which is better; prompt-accuracy changes by +1.6 points (95 %: −3.1 to +6.3), which is not "
         "distinguishable from zero. That includes 400 steps more of training."
     )
